@@ -18,13 +18,14 @@ from pydantic import TypeAdapter
 from gateway.account import read_account
 from gateway.catalog import Provider
 from gateway.connect.attempt import EXCHANGE_SECONDS, save_grant, send_code
+from gateway.connections.revoke import revoke_now
 from gateway.connections.uninstall import uninstall_unclaimed
 from gateway.crypto.vault import fingerprint
 from gateway.database.queries.connect import AuthorizationRequest, UnclaimedInstall, read_session, unclaimed_install
 from gateway.errors import GatewayError, InstallNotStarted, StateInvalid, Unauthenticated
 from gateway.http import Deadline
 from gateway.models import Account, Connection, Grant, Unit
-from gateway.protocol.oauth import parse_authorization_response, parse_token_response
+from gateway.protocol.oauth import find_grant, parse_authorization_response, parse_token_response
 from gateway.services import Runtime
 
 log = structlog.get_logger(__name__)
@@ -63,8 +64,13 @@ def keep_install(
     with rt.bulkhead.slot(provider.id):
         deadline = Deadline.after(EXCHANGE_SECONDS)
         answer = send_code(rt, provider, code, "", deadline)
-        grant = parse_token_response(provider, answer.status, answer.body, now=rt.now(), scope=provider.scope)
-        account = read_account(rt, provider, grant, nonce=None, deadline=deadline)
+        try:
+            grant = parse_token_response(provider, answer.status, answer.body, now=rt.now(), scope=provider.scope)
+            account = read_account(rt, provider, grant, nonce=None, deadline=deadline)
+        except Exception:
+            if found := find_grant(answer.body):
+                revoke_now(rt, provider, found, beside=True)  # for all that is known: the account is not
+            raise
     install_id = uuid.uuid4()
     kept = {"account": asdict(account), "grant": asdict(replace(grant, rest={})), "code": fingerprint(code)}
     put = {

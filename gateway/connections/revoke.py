@@ -60,15 +60,15 @@ def revoke_or_queue(
             reason="not_stored",
         )
     except GatewayError:
-        return _revoke_without_queue(rt, provider, grant, beside=beside)
+        return revoke_now(rt, provider, grant, beside=beside)
     if deadline is not None and deadline.remaining() < _MINIMUM_SECONDS:
         threading.Thread(target=finish_revocation, args=(rt, queued), name="revoke", daemon=True).start()
         return queued is not None and _may_revoke(provider, queued)
     return finish_revocation(rt, queued, deadline) != "unsupported"
 
 
-def _revoke_without_queue(rt: Runtime, provider: Provider, grant: Grant, *, beside: bool) -> bool:
-    """Revoke once, now: the database is unavailable, so nothing can be queued."""
+def revoke_now(rt: Runtime, provider: Provider, grant: Grant, *, beside: bool) -> bool:
+    """Revoke once, now: the database is unavailable, or the grant is no user's yet, so nothing can be queued."""
     unused, tokens = uuid.uuid4(), (grant.access_token, grant.refresh_token)
     held = Revocation(unused, unused, unused, provider.id, *tokens, grant.facts, beside)
     if not _may_revoke(provider, held):

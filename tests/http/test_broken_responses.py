@@ -35,6 +35,7 @@ revocation_endpoint = "{0}/revoke"
 userinfo_endpoint = "{0}/me"
 token_endpoint_auth_method = "client_secret_post"
 scope = ["mail.read"]
+starts_installs = true
 account = {{ id = "sub", label = "email" }}
 """
 
@@ -91,7 +92,8 @@ class Rotating:
                 self.revoked.append(form["token"])
                 line.send(sized(2, b"{}"))
             else:
-                line.send(sized(16, b'{"sub": "%s"}' % self.account))
+                found = b'{"sub": "%s"}' % self.account
+                line.send(sized(len(found), found))
 
     def issue(self, form: dict[str, str]) -> bytes:
         if form["grant_type"] == "refresh_token":
@@ -112,6 +114,7 @@ def acme_provider():
 def acme_gateway(cluster, template, acme_provider):
     folder = Path(tempfile.mkdtemp(prefix="gateway-catalogue-"))
     settings = {"GATEWAY_CATALOG": str(folder), "ACME_CLIENT_ID": "id", "ACME_CLIENT_SECRET": "secret"}
+    settings |= {"GATEWAY_UNCLAIMED_INSTALLS": "1"}
     with listening() as listen, whole_gateway(cluster, template, settings=settings) as made:
         (folder / "acme.toml").write_text(ENTRY.format(listen(acme_provider).url("")))
         yield made.start()
@@ -209,6 +212,18 @@ def test_tokens_in_a_broken_response_connect_or_are_revoked(acme_gateway, acme_p
 
     assert "provider_garbled" == connects_acme(bob)["error"]
 
+    assert [f"rt-{acme_provider.number}", f"at-{acme_provider.number}"] == acme_provider.revoked[-2:]
+
+
+def test_an_install_without_a_state_that_cannot_be_kept_is_revoked(acme_gateway, acme_provider, alice):
+    """
+    The code was redeemed, and the provider names no account.
+    """
+    acme_provider.account = b""
+    answer = alice.get(f"{acme_gateway.url}/email/acme/callback?code=c-1")
+    acme_provider.account = b"acc-1"
+
+    assert 502 == answer.status_code
     assert [f"rt-{acme_provider.number}", f"at-{acme_provider.number}"] == acme_provider.revoked[-2:]
 
 
