@@ -217,6 +217,8 @@ def find_grant(body: bytes) -> Grant | None:
     text, found = decode_text(body).lstrip("\ufeff \r\n\t"), dict[str, str]()
     if not text.startswith(("{", "[")):
         found = {plain(name): unquote_plus(value) for name, value in _OTHER_TOKEN.findall(text)}
+    if "accesstoken" not in found:  # a sentence about a refresh token, or the request's, repeated in its error
+        found.clear()
     in_text = re.sub(r'\\(["/\\])', r"\1", text)  # JSON in a JSON text
     for name, value in _JSON_TOKEN.findall(text) or _JSON_TOKEN.findall(in_text):
         with suppress(ValueError):  # an escape that JSON does not have

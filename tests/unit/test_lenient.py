@@ -144,10 +144,16 @@ def test_tokens_in_a_response_that_cannot_be_read_are_found_to_be_revoked(body, 
     assert (access, refresh) == (grant.access_token, grant.refresh_token)
 
 
-@pytest.mark.parametrize("body", [b"", b"{}", b'{"access_token": 7}', b'{"error": "invalid_grant"}', b"\xff\0"])
+@pytest.mark.parametrize(
+    "body",
+    [
+        *(b"", b"{}", b'{"access_token": 7}', b'{"error": "invalid_grant"}', b"\xff\0"),
+        *(b"Invalid refresh_token: not found", b"<p>refresh_token: expired</p>", b"refresh_token=rt-1&error=locked"),
+    ],
+)
 def test_a_response_without_tokens_leaves_nothing_to_revoke(body):
     """
-    The journal may forget it.
+    The journal may forget it. A sentence about a refresh token has none, and what is sent next must not be a word of it.
     """
     assert find_grant(body) is None
 
