@@ -20,6 +20,7 @@ import requests_mock
 from cryptography.fernet import Fernet
 
 from gateway.cli.main import main
+from gateway.database.migrate import SQL
 from gateway.errors import MethodNotAllowed, ProviderUnavailable, every_problem
 from gateway.settings import read_settings
 from gateway.web.app import build_app
@@ -83,7 +84,8 @@ def test_the_limits_in_the_document_are_those_that_there_are(database):
     """
     partner_of(database, reach="own")
     [limits] = rows(database, "select reads_per_hour, connections_per_hour from gateway.partner")
-    for limit in (*limits, 3600):
+    of_users = re.search(r"then (\d+) else p\.reads_per_hour", (SQL / "functions" / "tokens.sql").read_text())
+    for limit in (*limits, int(of_users[1])):
         assert f" {limit:,} " in DOCUMENT.split("\n## Limits\n")[1]
     assert f"after {FAILURES_PER_MINUTE.amount} refusals in a minute" in DOCUMENT
 
