@@ -403,7 +403,7 @@ def _right_settings(values: Mapping[str, Any]) -> tuple[Settings, list[str]]:
 def _unknown_names(environ: Mapping[str, str]) -> Iterator[str]:
     for name in sorted(environ):
         if name.upper().startswith("GATEWAY_") and name not in _KNOWN and not _KUBERNETES.fullmatch(name):
-            near = get_close_matches(name.upper(), _KNOWN, n=1)
+            near = get_close_matches(name.upper(), _KNOWN, n=1, cutoff=0.8)
             yield f"{name} is not a setting: {f'did you mean {near[0]}?' if near else 'remove it.'}"
 
 

@@ -41,9 +41,9 @@ def lines(findings: Iterable[Finding]) -> Iterator[str]:
     for each in findings:
         levels[each.level] += 1
         mark = {"fail": "FAIL", "unseen": "-"}.get(each.level, each.level)
-        yield f"{mark:<5} {each.about:<18} {each.message}"
+        yield f"{mark:<5} {each.about:<20} {each.message}"
         if each.fix and each.fix not in printed:
             printed.add(each.fix)
-            yield f"{'':<24} → {each.fix}"
+            yield f"{'':<26} → {each.fix}"
     summary = f"{levels['fail']} to fix, {levels['warn']} to read; the fix is below each."
     yield "\n" + (summary if levels["fail"] or levels["warn"] else "Nothing to fix.")

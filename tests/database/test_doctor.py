@@ -519,7 +519,7 @@ def test_the_command_says_the_fix_below_each_finding_and_ends_with_its_exit_code
     told = json.loads(ill.stdout)
 
     assert (0, 1) == (well.exit_code, ill.exit_code), well.stderr + ill.stderr
-    assert "plain http on loopback.\n                         → Remove GATEWAY_ALLOW_PRIVATE_HOSTS" in well.stdout
+    assert "plain http on loopback.\n                           → Remove GATEWAY_ALLOW_PRIVATE_HOSTS" in well.stdout
     assert "\n0 to fix, 1 to read" in well.stdout
     assert not told["ok"]
     assert [("google", "fail")] == [(f["about"], f["level"]) for f in told["findings"] if f["level"] == "fail"]

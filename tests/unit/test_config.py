@@ -213,19 +213,20 @@ def test_the_application_lists_settings_registrations_and_the_database_at_once(t
 
 
 @pytest.mark.parametrize(
-    ("name", "near"),
+    ("name", "fix"),
     [
-        ("GATEWAY_APP_ORIGIN", "GATEWAY_APP_ORIGINS"),
-        ("GATEWAY_METRICS_TOKENS_FILE", "GATEWAY_METRICS_TOKEN_FILE"),
-        ("GATEWAY_PUBLIC_URI", "GATEWAY_PUBLIC_URL"),
-        ("GATEWAY_DATA_FILE", "GATEWAY_DATA"),
+        ("GATEWAY_APP_ORIGIN", "did you mean GATEWAY_APP_ORIGINS?"),
+        ("GATEWAY_METRICS_TOKENS_FILE", "did you mean GATEWAY_METRICS_TOKEN_FILE?"),
+        ("GATEWAY_PUBLIC_URI", "did you mean GATEWAY_PUBLIC_URL?"),
+        ("GATEWAY_DATA_FILE", "did you mean GATEWAY_DATA?"),
+        ("GATEWAY_VERBOSE", "remove it."),
     ],
 )
-def test_a_setting_that_does_not_exist_stops_the_start_and_the_nearest_is_named(name, near):
+def test_a_setting_that_does_not_exist_stops_the_start_and_the_nearest_is_named(name, fix):
     """
     A misspelt setting would change nothing, and say nothing.
     """
-    assert [f"{name} is not a setting: did you mean {near}?"] == problems(**{name: "canary"})
+    assert [f"{name} is not a setting: {fix}"] == problems(**{name: "canary"})
 
 
 @pytest.mark.parametrize(
