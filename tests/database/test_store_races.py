@@ -6,9 +6,12 @@ from __future__ import annotations
 
 import threading
 import uuid
+from contextlib import suppress
 
 import psycopg
 
+from gateway.database.queries.tokens import derived_token, pause_account
+from gateway.errors import ProviderLimit
 from tests.support.database import race, rows
 from tests.support.patience import wait_for
 
@@ -120,3 +123,23 @@ def test_a_save_that_waited_for_a_refresh_follows_it(database, store, alice):
 
     assert (made.id, 3) == (answers[0].id, answers[0].generation)
     assert [("of-the-save", "gAAAA-rotated")] == rows(database, "select token, refresh from public.provider_data")
+
+
+def test_a_pause_of_the_provider_that_ends_meanwhile_does_not_end_the_connection(database, store, alice):
+    """
+    A location's token is asked for in the moment in which the pause for the account ends.
+    """
+    held = alice.connects(store).id
+    [function] = rows(database, "select pg_get_functiondef('gateway.provider_limit(text, text)'::regprocedure)")
+    slow = function.replace("provider_pause x where", "provider_pause x, lateral (select x.most, pg_sleep(1)) where")
+    assert slow != function
+    rows(database, slow)
+    try:
+        pause_account(store, held, account_id=None, kind="burst", most=100, seconds=0.9)
+        found = "the pause"
+        with suppress(ProviderLimit):
+            found = derived_token(store, held, "location", min_seconds=60, refused=None, lease_seconds=12)
+    finally:
+        rows(database, function)
+
+    assert found is not None
