@@ -1266,17 +1266,19 @@ declare
   moment timestamptz := clock_timestamp();
   c      gateway.connection;
   t      gateway.derived_token;
+  pause  jsonb;
 begin
   select x.* into c from gateway.connection x where x.id = p_connection_id and x.status in ('active', 'held');
   if not found then
     return null;
   end if;
+  pause := gateway.provider_limit(c.provider, c.account_id);  -- once: it may end meanwhile
   select x.* into t from gateway.derived_token x where x.connection_id = p_connection_id and x.account_id = p_account_id;
   if t.expires_at > moment + make_interval(secs => p_min_seconds)
     and (t.seal_id is distinct from p_refused or t.derived_at > moment - interval '1 minute') then
     return jsonb_build_object('token', t.token, 'seal_id', t.seal_id, 'scope', t.scope, 'expires_at', t.expires_at);
-  elsif p_lease_seconds is not null and gateway.provider_limit(c.provider, c.account_id) is not null then
-    return gateway.provider_limit(c.provider, c.account_id);
+  elsif p_lease_seconds is not null and pause is not null then
+    return pause;
   elsif p_lease_seconds is not null then
     insert into gateway.derived_token as x (connection_id, account_id, lease_id, lease_until)
     values (p_connection_id, p_account_id, gen_random_uuid(), moment + make_interval(secs => p_lease_seconds))
@@ -3683,7 +3685,7 @@ end $fingerprints$;
 
 -- An older release that is applied again replaces the newer ones.
 delete from gateway.function_release r
- where r.applied_at > (select known.applied_at from gateway.function_release known where known.sha256 = '5012a9bdfd4053d09f15fb8f11df073c7baf4fd65d0f88490e3797bcfbe448f7');
-insert into gateway.function_release (sha256) values ('5012a9bdfd4053d09f15fb8f11df073c7baf4fd65d0f88490e3797bcfbe448f7') on conflict do nothing;
+ where r.applied_at > (select known.applied_at from gateway.function_release known where known.sha256 = '5370e144f53fcafc707ae828181ed9b2369b6c5ec8ebab408b37d1e1bf5c7a9a');
+insert into gateway.function_release (sha256) values ('5370e144f53fcafc707ae828181ed9b2369b6c5ec8ebab408b37d1e1bf5c7a9a') on conflict do nothing;
 
 notify pgrst, 'reload schema';
