@@ -133,7 +133,7 @@ def is_visible_ascii(value: str) -> bool:
 
 _KEYS = (
     "error", "errors", "errorcode", "code", "errortype", "type", "tag", "errorsubcode", "errorreason", "status", "reason", "title", "message",
-    "msg", "errormessage", "errorsummary", "errordescription", "detail", "description", "hint", "fault", "faultstring",
+    "msg", "errmsg", "errormsg", "errormessage", "errorsummary", "errordescription", "detail", "description", "hint", "fault", "faultstring",
 )  # fmt: skip
 """Where errors stand, most precise first; names without case and punctuation."""
 _ERROR_KEYS = ("error", "errors", "message", "msg", "errormessage", "errorsummary", "errordescription")
@@ -149,9 +149,9 @@ _DEAD = re.compile(
     "|accountinactive|app(?:lication)?(?:uninstalled|removed)|(?:user|account|team)(?:removed|deleted)|accessrevoked|reauth[a-z]*required"
 )
 _DEAD_TOKEN = re.compile(
-    f"thetoken(?:is|was|has|been)+{_BAD}|(?:invalid|expired|revoked|unknown|nosuch|stale|find)(?:the|that|this|any|your)*refreshtoken"
-    "|(?<!to)(?<!cannot)refreshtoken(?:thistoken|is|was|has|been|already|could|can|no|not|be|or)*"
-    "(?:invalid|expired|revoked|(?:already|been|was)used|(?:not|nt|be)found|does(?:not|nt)exist|(?:not|nt|longer)valid|mismatch|stale)"
+    f"thetoken(?:is|was|has|been)+{_BAD}|(?:invalid|expired|revoked|unknown|nosuch|stale|find)(?:an?|the|that|this|any|your|access)*refreshtoken"
+    "|(?<!to)(?<!cannot)refreshtoken(?:thistoken|you|provided|is|was|has|been|already|could|can|no|not|be|or)*"
+    "(?:invalid|expired|revoked|(?:already|been|was)(?:used|redeemed)|(?:not|nt|be)found|does(?:not|nt)exist|(?:not|nt|longer)valid|mismatch|stale)"
 )
 """In a sentence. It has to be the token that is bad: not an application, a host or an address that has to do with refreshing it."""
 _PATH = re.compile(r"(?:^|\s)/\w")

@@ -200,6 +200,12 @@ DEAD = [
     {"message": "Refresh token expired at 2026-01-01T00:00:00Z"},
     {"message": "No such refresh token"},
     {"message": "The refresh token could not be found."},
+    {"message": "The refresh token you provided has expired"},
+    {"message": "Refresh token was already redeemed"},
+    {"message": "Cannot find a refresh token for this session"},
+    {"error": "invalid_request", "error_description": "expired access/refresh token"},  # Salesforce
+    {"errcode": 40030, "errmsg": "invalid refresh_token"},  # WeChat
+    {"error": {"error_msg": "Invalid refresh token", "error_name": "unauthorized"}},  # Dropbox Sign
     {"message": "Refresh token is no longer valid"},
     {"message": "Refresh token doesn't exist"},
     {"message": "Refresh token mismatch"},
