@@ -17,6 +17,7 @@ import resource
 import signal
 import socket
 import sys
+import threading
 import time
 from collections.abc import Callable
 from multiprocessing.connection import wait
@@ -40,7 +41,7 @@ from gateway import create_app
 from gateway.errors import BadRequest, SettingsRefused, TooLarge
 from gateway.partners.keys import is_key
 from gateway.settings import LOOPBACK_ONLY, is_loopback
-from gateway.worker.loop import start_worker
+from gateway.worker.loop import UNIT_SECONDS, start_worker
 
 log = structlog.get_logger(__name__)
 
@@ -205,7 +206,7 @@ def build_served_app() -> Flask:
 
 
 def serve(app: Flask, listener: socket.socket, *, work: bool) -> None:
-    """Run waitress, and a worker, until a signal. Then accept nothing new, answer what has arrived, and close idle connections."""
+    """Run waitress, and a worker, until a signal. Then accept nothing new, answer what has arrived, and finish the worker's units."""
     app.config[LOOPBACK_ONLY] = is_loopback(listener.getsockname()[0])
     logging.getLogger("waitress").setLevel(
         logging.CRITICAL
@@ -214,16 +215,20 @@ def serve(app: Flask, listener: socket.socket, *, work: bool) -> None:
     server.channel_class = _Channel
     stopped = _signals(server.pull_trigger)
     log.info("server.ready")
-    start_worker(app.extensions["gateway"], work=work)
+    stops = threading.Event()
+    working = start_worker(app.extensions["gateway"], stops, work=work)
     while not stopped:
         wasyncore.loop(1, use_poll=True, map=server._map, count=1)  # noqa: SLF001 - where waitress keeps its sockets
+    stops.set()
     wasyncore.dispatcher.close(server)
-    end = time.monotonic() + DRAIN_SECONDS
+    units_end, end = time.monotonic() + UNIT_SECONDS, time.monotonic() + DRAIN_SECONDS
     while server.active_channels and time.monotonic() < end:
         wasyncore.loop(0.1, use_poll=True, map=server._map, count=1)  # noqa: SLF001
         for channel in list(server.active_channels.values()):
             if not (channel.requests or channel.request or channel.total_outbufs_len):
                 channel.handle_close()
+    for thread in working:
+        thread.join(max(0.0, units_end - time.monotonic()))
 
 
 def _signals(wake: Callable[[], None] = lambda: None) -> list[int]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
 import time
 from contextlib import contextmanager
 from types import SimpleNamespace
@@ -16,7 +17,7 @@ import pytest
 
 from gateway import server
 from tests.support.forked import Command
-from tests.support.gateway_process import whole_gateway
+from tests.support.gateway_process import free_port, whole_gateway
 from tests.support.patience import held as no_response
 from tests.support.patience import wait_for
 
@@ -30,12 +31,12 @@ def alone(cluster, template):
 
 @contextmanager
 def worker(gateway, *arguments, **changes):
-    """One worker process over the same database; what it logs is in `log`."""
+    """One worker process over the same database, or what `arguments` say; what it logs is in `log`."""
     inherited = {name: value for name, value in os.environ.items() if name in ("PATH", "HOME", "LANG", "PG_BINDIR")}
     environ = inherited | gateway.environ | changes
     log = gateway.folder / f"worker-{time.monotonic_ns()}.log"
     log.touch()
-    process = Command("worker", *arguments, environ=environ, log=log)
+    process = Command(*(arguments or ["worker"]), environ=environ, log=log)
     process.log = log
     try:
         yield process
@@ -113,7 +114,7 @@ def test_a_server_works_only_where_it_shall(monkeypatch, work, does):
     waitress = SimpleNamespace(pull_trigger=None, active_channels={})
     monkeypatch.setattr(server, "create_server", lambda *_, **__: waitress)
     monkeypatch.setattr(server, "wasyncore", SimpleNamespace(dispatcher=SimpleNamespace(close=lambda _: None)))
-    monkeypatch.setattr(server, "start_worker", lambda _, *, work: done.append("works" if work else "reports"))
+    monkeypatch.setattr(server, "start_worker", lambda *_, work: done.append("works" if work else "reports") or [])
     monkeypatch.setattr(server, "log", SimpleNamespace(info=done.append))
     monkeypatch.setattr(server, "_signals", lambda _: [signal.SIGTERM])
 
@@ -139,25 +140,27 @@ def test_a_worker_revokes_what_is_queued(alone):
         )
 
 
-@pytest.mark.parametrize("sign", [signal.SIGTERM, signal.SIGINT])
-def test_a_worker_ends_after_the_unit_under_way(alone, sign):
+@pytest.mark.parametrize(
+    ("sign", "command"), [(signal.SIGTERM, "worker"), (signal.SIGINT, "worker"), (signal.SIGTERM, "serve")]
+)
+def test_a_worker_ends_after_the_unit_under_way(alone, sign, command):
     """
-    It waits for the provider's response and saves it: nothing is left to repair.
+    Also one beside a server. It waits for the provider's response and saves it: nothing is left to repair.
     """
     alice = alone.person("Alice Winter")
     held = alice.connects("ringcentral")["connection"]
-    with worker(alone) as process:
+    with worker(alone, *((command, "--port", str(free_port())) if command == "serve" else (command,))) as process:
         with no_response(alone.sandbox, "ringcentral", "token") as is_asked:
             makes_due(alone, held)
             until(is_asked, process)
             process.send_signal(sign)
-            until(lambda: "worker.stopping" in process.log.read_text(), process)
+            with pytest.raises(subprocess.TimeoutExpired):
+                process.wait(1)
 
         assert 0 == process.wait(60)
         logged = [json.loads(line)["event"] for line in process.log.read_text().splitlines() if line.startswith("{")]
-    assert ["worker.started", "worker.stopping", "worker.stopped"] == [
-        one for one in logged if one.startswith("worker.")
-    ]
+    expected = ["worker.started", "worker.stopping", "worker.stopped"] if command == "worker" else []
+    assert expected == [one for one in logged if one.startswith("worker.")]
     assert (2, None, None) == asked(
         alone, "select generation, lease_id, intent_at from gateway.connection where id = %s", held
     )
