@@ -35,14 +35,14 @@ def test_python_stays_within_its_budget():
     """
     The aim is 13,500 with proxy, webhooks and every provider. Until it is reached the product may not grow.
     """
-    assert sum(map(lines, PYTHON)) <= 17_800
+    assert sum(map(lines, PYTHON)) <= 16_880
 
 
 def test_the_main_path_stays_within_its_budget():
     on_it = [path for path in PYTHON if path.relative_to(GATEWAY).parts[0] in MAIN_PATH]
     beside = [path for path in on_it if path.relative_to(GATEWAY).as_posix() in BESIDE_IT]
     assert len(beside) == len(BESIDE_IT)
-    assert sum(map(lines, on_it)) - sum(map(lines, beside)) <= 4_720
+    assert sum(map(lines, on_it)) - sum(map(lines, beside)) <= 4_460
 
 
 def test_sql_stays_within_its_budget_and_no_file_is_long():
@@ -50,14 +50,14 @@ def test_sql_stays_within_its_budget_and_no_file_is_long():
     The aim is 3,000 with proxy, webhooks and HighLevel's agencies.
     """
     sizes = {path.relative_to(SQL).as_posix(): lines(path) for path in SQL.rglob("*.sql")}
-    assert sum(sizes.values()) <= 4_090
+    assert sum(sizes.values()) <= 3_760
     assert {name: size for name, size in sizes.items() if size > 300} == {}
 
 
 def test_the_public_functions_of_the_database_are_few():
     text = "\n".join(path.read_text(encoding="utf-8") for path in SQL.rglob("*.sql"))
     names = set(re.findall(r"create (?:or replace )?function public\.(gateway_\w+)", text))
-    assert 0 < len(names) <= 60
+    assert 0 < len(names) <= 59
 
 
 def test_there_are_five_layers_of_imports():
