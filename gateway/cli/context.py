@@ -167,7 +167,11 @@ def confirm(consequence: str, *, yes: bool) -> None:
 
 @contextmanager
 def interruptible() -> Iterator[threading.Event]:
-    """Set at the first Ctrl-C or SIGTERM, so that the step under way is finished; a second one interrupts as usual."""
+    """
+    Set at the first Ctrl-C or SIGTERM, so that the step under way is finished; a second one interrupts as usual.
+
+    This thread looks at it and never waits for it: a signal that arrives while `wait` takes the event's lock would wait for that lock.
+    """
     stopped = threading.Event()
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+import time
 from contextlib import suppress
 
 import click
@@ -22,7 +23,7 @@ from gateway.events.verify import verify
 
 PAGE = 500
 _LAST = 20
-_LOOK_SECONDS = 1.0
+_LOOK_SECONDS = 0.5
 _SHOWN_PROBLEMS = 20
 _NAMES = ("position", "id", "at", "type", "connection_id", "user_id", "partner_id", "provider")
 
@@ -54,8 +55,9 @@ def tail(after: int | None, *, follow: bool, as_json: bool) -> None:
                 whole = {name: row[name] for name in _NAMES} | data | {"at": row["at"].replace(" ", "T") + "Z"}
                 click.echo(json.dumps(whole) if as_json else _as_line(row, partner))
                 last = row["position"]
-            if not rows and (not follow or stopped.wait(_LOOK_SECONDS)):
+            if not (rows or follow):
                 break
+            time.sleep(0 if rows else _LOOK_SECONDS)
         if chain.oldest_unassigned_seconds > _LAST and not as_json:
             click.echo(f"{chain.unassigned} events have no position yet: no worker runs.", err=True)
 

@@ -157,7 +157,8 @@ def run_workers(environ: MutableMapping[str, str], stopped: threading.Event) -> 
     forget_secrets(environ)
     started = start_worker(rt, stopped)
     log.info("worker.started", host=rt.journal.host)
-    stopped.wait()
+    while not stopped.is_set():
+        time.sleep(_LOOK_SECONDS)
     log.info("worker.stopping")
     until = time.monotonic() + UNIT_SECONDS
     for thread in started:
