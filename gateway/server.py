@@ -57,6 +57,8 @@ LARGEST_UPLOAD = 2 * 1024**3
 _KEPT_FREE = 0.1
 """The part of that file system which uploads leave free: they come before the database checks the key, and the refresh journal may be there too."""
 DRAIN_SECONDS = 15
+RESTART_SECONDS = 0.5
+"""The pause before a server process that died is replaced."""
 OPTIONS: dict[str, Any] = {
     "threads": THREADS,
     # Longer than proxies keep an idle connection (nginx and AWS 60 s), so that no proxy sends a request on one that we close.
@@ -271,6 +273,7 @@ def _supervise(app: Flask, listener: socket.socket, workers: int, *, work: bool)
         ended = [process for process in running if not process.is_alive()]
         if ended and not stopped:
             log.error("server.process_died", exit_codes=[process.exitcode for process in ended])
+            time.sleep(RESTART_SECONDS)  # where none can run, they would be started all the time
             running = [*(process for process in running if process not in ended), *(start() for _ in ended)]
     for process in running:
         process.terminate()

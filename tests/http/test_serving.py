@@ -128,7 +128,7 @@ def echo(path):
         size += len(block)
     return f"{{request.method}} {{request.path}} {{size}} "
 app.extensions["gateway"] = SimpleNamespace(settings=SimpleNamespace(public_url="https://connect.example"))
-server.build_served_app, server.start_worker = lambda: app, lambda _, work: None
+server.build_served_app, server.start_worker = lambda: app, lambda _, stops, work: []
 server.run_server("127.0.0.1", {port}, 2)
 """
     with subprocess.Popen([sys.executable, "-c", script]) as process:
@@ -155,7 +155,7 @@ def count():
     return str(len(ended))
 server.OPTIONS["channel_timeout"] = 2
 app.extensions["gateway"] = None
-server.build_served_app, server.start_worker = lambda: app, lambda _, work: None
+server.build_served_app, server.start_worker = lambda: app, lambda _, stops, work: []
 server.run_server("127.0.0.1", {port}, 1)
 """
 
@@ -581,3 +581,21 @@ def test_a_request_that_cannot_be_parsed_ends_its_connection_and_no_other(gatewa
     assert not answer or answer.split()[1].startswith((b"4", b"5"))
     assert requests.get(f"{gateway.url}/healthz", timeout=30).status_code == 200
     assert gateway.process.poll() is None
+
+
+def test_processes_that_end_at_once_are_started_twice_a_second():
+    """
+    They would take every core from what still works.
+    """
+    script = f"""
+import os, threading
+from gateway import server
+server.build_served_app, server.serve = lambda: None, lambda *_, work: os.write(1, b"x") and os._exit(3)
+threading.Timer(2, os.kill, (os.getpid(), 15)).start()
+server.run_server("127.0.0.1", {free_port()}, 2)
+"""
+    began = time.monotonic()
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, timeout=60, check=False)
+
+    assert ended.returncode == 0, ended.stderr
+    assert 2 <= ended.stdout.count(b"x") <= 2 * (1 + (time.monotonic() - began) / server.RESTART_SECONDS)
