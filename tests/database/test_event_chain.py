@@ -1,5 +1,7 @@
 """The hash chain over events: changes to rows in the database are found, and the key is not there."""
 
+# ruff: noqa: S608 -- the names of columns and their values are written here
+
 from __future__ import annotations
 
 import psycopg
@@ -50,7 +52,7 @@ def test_a_changed_event_is_found(sealed, database):
     """Any column, by however little; the segment is named."""
     for name, change in CHANGES.items():
         with put_back(database):
-            rows(database, f"update gateway.event set {change} where position = 17")  # noqa: S608
+            rows(database, f"update gateway.event set {change} where position = 17")
             assert problems(sealed) == [("changed", 11, 20)], name
     assert problems(sealed) == []
 
@@ -207,7 +209,7 @@ def test_an_impossible_event_cannot_be_written(sealed, database):
     """No time outside of any client's range and no data without names; and a chain is the same in any time zone."""
     for change in (*(f"at = '{at}'" for at in ODD), "data = '[]'", "data = '1'"):
         with pytest.raises(psycopg.errors.CheckViolation):
-            rows(database, f"update gateway.event set {change} where position = 17")  # noqa: S608
+            rows(database, f"update gateway.event set {change} where position = 17")
     (name,) = rows(database, "select current_database()")
     rows(database, f"alter database {name} set timezone = 'Asia/Kolkata'")
     sealed.database.close()

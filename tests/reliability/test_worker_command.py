@@ -8,6 +8,7 @@ import json
 import os
 import signal
 import subprocess
+import threading
 import time
 from contextlib import contextmanager
 from types import SimpleNamespace
@@ -16,6 +17,7 @@ import psycopg
 import pytest
 
 from gateway import server
+from gateway.worker.loop import run_workers
 from tests.support.forked import Command
 from tests.support.gateway_process import free_port, whole_gateway
 from tests.support.patience import held as no_response
@@ -175,6 +177,24 @@ def test_an_idle_worker_ends_at_once(alone):
         process.terminate()
 
         assert 0 == process.wait(60)
+
+
+def test_the_thread_that_takes_signals_never_waits_for_the_event_that_they_set(alone):
+    """
+    While it takes the event's lock, a signal would wait for that lock without end.
+    """
+    waiting, signalled = set(), threading.current_thread()
+
+    class Stopped(threading.Event):
+        def wait(self, timeout=None):
+            waiting.add(threading.current_thread())
+            return super().wait(timeout)
+
+    stopped = Stopped()
+    threading.Timer(1, stopped.set).start()
+    run_workers(dict(alone.environ), stopped)
+
+    assert signalled not in waiting
 
 
 def test_a_worker_says_which_keys_it_has(alone):
